@@ -34,7 +34,7 @@ class PublisherClosed(MeshError):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Verified:
     """An acknowledgement that is verified, and whether it is durable here yet: it does not count before."""
 
     acknowledgement: Acknowledgement
@@ -46,7 +46,7 @@ class Awaiting:
 
     def __init__(self, issuer_seq: int) -> None:
         self.issuer_seq = issuer_seq
-        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[Verified] = asyncio.get_running_loop().create_future()
 
 
 class KeysetRefused(MeshError):
@@ -137,7 +137,7 @@ class Answers:
         )
         awaiting = self._awaiting.get(number) if issuer == self._issuer else None
         if awaiting is not None and not awaiting.answer.done():
-            awaiting.answer.set_result(Answer(acknowledgement, durable))
+            awaiting.answer.set_result(Verified(acknowledgement, durable))
         return durable
 
     def _reject(self, issuer: bytes, refused: Refused) -> asyncio.Future[None] | None:

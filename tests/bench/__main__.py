@@ -26,7 +26,7 @@ from tests.bench import (
     revocation,
     weights,
 )
-from tests.bench.report import Section, show
+from tests.bench.report import Section, console_for_tables, show
 from tests.mesh.running import RunningMesh, running_mesh, short_folder
 
 _SECTIONS = (
@@ -54,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    console = Console(width=None if Console().is_terminal else 180)
+    console = console_for_tables()
     options = () if arguments.vllm is None else node.vllm_options(arguments.vllm)
     with short_folder() as folder, running_mesh(folder, *options) as mesh:
         asyncio.run(_run(mesh, folder, arguments, console))

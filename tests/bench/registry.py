@@ -25,6 +25,7 @@ from libs.policy.revocation import Revocation, RevocationKind, sign_revocation
 from libs.process import tethered
 from libs.rpc.channel import fetch_leaf, open_channel
 from services.devtee.machine import Machine
+from tests.bench.processes import cpu_seconds
 from tests.bench.registry_fleet import MODEL, WEIGHTS, Bearer, Fleet, Heard
 from tests.bench.report import Row, Section
 from tests.bench.samples import Samples
@@ -117,12 +118,12 @@ def _configuration(kms: KmsMesh, guest: Path) -> dict[str, Any]:
 
 async def _run(fleet: Fleet, measured: Measured, pids: dict[str, int]) -> None:
     await asyncio.sleep(_SETTLE_SECONDS)
-    began, before = time.perf_counter(), {name: _cpu_seconds(pid) for name, pid in pids.items()}
+    began, before = time.perf_counter(), {name: cpu_seconds(pid) for name, pid in pids.items()}
     measured.heard.measuring = True
     await asyncio.sleep(_SECONDS)
     measured.heard.measuring = False
     measured.seconds = time.perf_counter() - began
-    measured.cpu = {name: (_cpu_seconds(pid) - before[name]) / measured.seconds for name, pid in pids.items()}
+    measured.cpu = {name: (cpu_seconds(pid) - before[name]) / measured.seconds for name, pid in pids.items()}
 
 
 async def _registry(ground: Ground, nodes: list[Bearer], load: Load) -> tuple[Measured, float]:
@@ -244,9 +245,3 @@ def _nats() -> int:
         if name.endswith("(nats-server") and int(rest.split()[1]) == os.getpid():
             return int(stat.parent.name)
     raise RuntimeError("no nats-server was started here")
-
-
-def _cpu_seconds(pid: int) -> float:
-    """User and system time of a process, as /proc/PID/stat has it."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

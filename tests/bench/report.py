@@ -53,6 +53,11 @@ class Section:
     notes: Sequence[str] = field(default_factory=tuple)
 
 
+def console_for_tables() -> Console:
+    """One that is wide enough where nobody says how wide it is."""
+    return Console(width=None if Console().is_terminal else 180)
+
+
 def show(section: Section, console: Console) -> None:
     table = Table(title=section.title, title_justify="left")
     table.add_column("")

@@ -18,7 +18,8 @@ from services.router.routing.selection import Candidate, select
 from tests.bench.report import Row
 from tests.bench.samples import Samples
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
-from tests.fakes.routers import PeerTwin, RouterBench, router_bench
+from tests.fakes.peers import PeerTwin
+from tests.fakes.routers import RouterBench, router_bench
 
 _GOAL_SECONDS = 50e-6
 _TIMES = 2000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from services.node.generation import Claimed, Conclusion, Generation, Head, Requ
 from services.node.receipts import ReceiptSigner
 from services.node.requests_fault import RequestsFault
 from services.node.salting import Release, Salts, receive_salts, secrets_of_kms
+from tests.fakes.engine_channels import channel_to
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore, measurement_of
 from tests.fakes.kms_callers import operator
 from tests.fakes.running_kms import RunningKms, running_kms
@@ -189,12 +190,8 @@ async def engine(folder: Path) -> AsyncIterator[SaltedEngine]:
 
     served = web.Application()
     served.router.add_post(CHAT.path, answer)
-    async with AsyncExitStack() as stack:
-        runner = web.AppRunner(served, access_log=None)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await web.UnixSite(runner, str(folder / "e.sock")).start()
-        yield SaltedEngine(await stack.enter_async_context(EngineChannel(folder / "e.sock", "key")), seen)
+    async with channel_to(folder, served) as channel:
+        yield SaltedEngine(channel, seen)
 
 
 async def asked(

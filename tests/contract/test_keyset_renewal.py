@@ -28,7 +28,8 @@ from tests.fakes.attested_mesh import AttestedMesh
 from tests.fakes.foreign_routers import OtherRouter, error_type, last_receipt, other_router
 from tests.fakes.https_clients import KEY
 from tests.fakes.leases import MODEL
-from tests.fakes.routers import STREAMED, prompt
+from tests.fakes.nodes import STREAMED
+from tests.fakes.routers import prompt
 from tests.fakes.sealed_prompts import Client
 
 QUICK = Patience(settle=0.1, between=0.01, silence=10.0, total=30.0)

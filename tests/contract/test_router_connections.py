@@ -17,8 +17,9 @@ from structlog.testing import capture_logs
 from libs.aci.encoding import digest
 from libs.aci.receipt_events import Aborted
 from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, OTHER_KEY, Site, https_site
+from tests.fakes.nodes import BUFFERED, STREAMED
 from tests.fakes.raw_http2 import get, post, raw_http2
-from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt
+from tests.fakes.routers import CHAT, PATIENCE_SECONDS, prompt
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 MODELS = f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode()

@@ -33,8 +33,9 @@ from tests.fakes.attested_mesh import AttestedMesh
 from tests.fakes.foreign_routers import OtherRouter, last_receipt, other_router
 from tests.fakes.https_clients import KEY
 from tests.fakes.leases import MODEL
+from tests.fakes.nodes import STREAMED
 from tests.fakes.raw_http2 import get, raw_http2
-from tests.fakes.routers import CHAT, PATIENCE_SECONDS, STREAMED, prompt
+from tests.fakes.routers import CHAT, PATIENCE_SECONDS, prompt
 from tests.mesh.aci import reader as aci
 
 A, B = "a.example", "b.example"

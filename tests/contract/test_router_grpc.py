@@ -30,12 +30,8 @@ from tests.fakes.grpc_clients import AUTHORIZED, Line, grpc_line
 from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, OTHER_KEY
 from tests.fakes.leases import MODEL, WEIGHTS
 from tests.fakes.ledgers import ACKNOWLEDGEMENT, TENANT
-from tests.fakes.routers import (
-    BUFFERED,
-    PATIENCE_SECONDS,
-    STREAMED,
-    prompt,
-)
+from tests.fakes.nodes import BUFFERED, STREAMED
+from tests.fakes.routers import PATIENCE_SECONDS, prompt
 
 
 @pytest.fixture

@@ -22,9 +22,10 @@ from services.router.admission.tenants import TTL_SECONDS
 from services.router.face.door import INFER, LIST_MODELS
 from tests.fakes.grpc_clients import Line, grpc_line
 from tests.fakes.https_clients import KEY, OTHER_KEY
+from tests.fakes.nodes import BUFFERED
 from tests.fakes.raw_grpc import begin, bring, outcome
 from tests.fakes.raw_http2 import Answered, RawHttp2, raw_http2
-from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, prompt
+from tests.fakes.routers import CHAT, PATIENCE_SECONDS, prompt
 
 REPORT = "/teemesh.inference.v1.AciService/GetAttestation"
 RECEIPT = "/teemesh.inference.v1.AciService/GetReceipt"

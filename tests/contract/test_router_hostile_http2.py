@@ -27,8 +27,9 @@ from libs.aci.encoding import digest
 from libs.aci.receipt import verify_receipt
 from libs.aci.receipt_events import Aborted
 from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, Site, https_site
+from tests.fakes.nodes import BUFFERED, STREAMED
 from tests.fakes.raw_http2 import PREFACE, Header, RawHttp2, get, post, raw_http2
-from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt
+from tests.fakes.routers import CHAT, PATIENCE_SECONDS, prompt
 
 PROTOCOL, INTERNAL, FLOW_CONTROL, FRAME_SIZE, REFUSED, CALM = 0x1, 0x2, 0x3, 0x6, 0x7, 0xB
 MANY = 3000

@@ -15,8 +15,9 @@ from libs.aci.receipt import verify_receipt
 from libs.aci.receipt_events import Aborted, UpstreamFailed
 from services.router.admission.tenants import STRANGERS_AT_ONCE
 from tests.fakes.https_clients import KEY, MAX_BODY_BYTES, Site, https_site
+from tests.fakes.nodes import BUFFERED, STREAMED
 from tests.fakes.raw_http2 import get, post, raw_http2
-from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt
+from tests.fakes.routers import CHAT, PATIENCE_SECONDS, prompt
 
 BEARER = {"Authorization": f"Bearer {KEY}"}
 

@@ -27,7 +27,8 @@ from services.router.admission.tenants import TTL_SECONDS
 from tests.fakes.https_clients import EVIDENCE, EVIDENCE_DIGEST, KEY, MAX_BODY_BYTES, OTHER_KEY, Site, https_site
 from tests.fakes.leases import MODEL
 from tests.fakes.ledgers import TENANT
-from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, STREAMED, prompt, until_waiting
+from tests.fakes.nodes import BUFFERED, STREAMED
+from tests.fakes.routers import CHAT, PATIENCE_SECONDS, prompt, until_waiting
 
 
 @pytest.fixture

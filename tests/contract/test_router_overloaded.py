@@ -13,7 +13,8 @@ from libs.aci.receipt_events import Aborted, UpstreamFailed
 from services.router.routing.settings import RoutingSettings
 from tests.fakes.https_clients import KEY, Site, https_site
 from tests.fakes.leases import MODEL
-from tests.fakes.routers import BUFFERED, CHAT, PATIENCE_SECONDS, prompt
+from tests.fakes.nodes import BUFFERED
+from tests.fakes.routers import CHAT, PATIENCE_SECONDS, prompt
 
 
 def report(site: Site, running: int) -> None:

@@ -14,7 +14,7 @@ from services.attestation.leases import LiveLeases
 from services.router.routing.upstreams import Upstreams
 from tests.fakes.joined_mesh import JoinedMesh, KmsCore
 from tests.fakes.registries import until
-from tests.fakes.routers import RegistryTwin
+from tests.fakes.registry_twin import RegistryTwin, registry_twin
 from tests.fakes.running_attestation import registry_binding
 
 NODE = registry_pb2.Provider(
@@ -41,7 +41,7 @@ async def test_who_follows_a_registry_that_falls_silent_goes_on_at_another(
 ) -> None:
     monkeypatch.setattr("services.router.routing.registry._WATCH_SILENCE_SECONDS", 0.3)
     monkeypatch.setattr("services.attestation.leases._SILENCE_SECONDS", 0.3)
-    silent, speaking = RegistryTwin(), RegistryTwin()  # type: ignore[abstract]  # Other methods stay unimplemented.
+    silent, speaking = registry_twin(), registry_twin()
     speaking.events.put_nowait(registry_pb2.WatchResponse(snapshot=registry_pb2.Snapshot(providers=[NODE])))
     async with (
         registry_at(mesh, kms, "silent", silent) as first,

@@ -49,8 +49,10 @@ from tests.fakes.https_clients import (
     paths_of,
 )
 from tests.fakes.leases import MODEL
+from tests.fakes.peers import PeerTwin
+from tests.fakes.policies import KeeperTwin
 from tests.fakes.policy_draft import policy_draft
-from tests.fakes.routers import Answer, KeeperTwin, PeerTwin, RouterBench, prompt, router_bench
+from tests.fakes.routers import Answer, RouterBench, prompt, router_bench
 
 NAME = "other-mesh"
 THERE = MODEL

@@ -37,7 +37,8 @@ from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh, KmsCore
 from tests.fakes.leases import MODEL, WEIGHTS
 from tests.fakes.ledgers import TENANT
 from tests.fakes.registries import until
-from tests.fakes.routers import PATIENCE_SECONDS, RegistryTwin
+from tests.fakes.registry_twin import RegistryTwin, registry_twin
+from tests.fakes.routers import PATIENCE_SECONDS
 from tests.fakes.running_attestation import registry_binding
 
 CLAIMS: Mapping[str, Any] = {
@@ -197,7 +198,7 @@ async def lying_list(mesh: JoinedMesh, clock: Clock | None = None) -> AsyncItera
     """
     mesh.allow_models({MODEL: [WEIGHTS]})
     kms = mesh.kms()
-    registry = RegistryTwin()  # type: ignore[abstract]  # The other methods stay unimplemented.
+    registry = registry_twin()
     async with (
         mesh.member("registry", kms) as registry_member,
         registry_member.serve([registry_binding(registry)]) as serving,

@@ -29,7 +29,7 @@ from services.attestation.gpu_tokens import GpuTokens
 from services.attestation.servicer import CollateralServicer, Watching, collateral_binding
 from services.devtee.vendors import serving_vendors
 from tests.fakes.joined_mesh import TRUST_DOMAIN, Clock, JoinedMesh
-from tests.fakes.routers import RegistryTwin
+from tests.fakes.registry_twin import RegistryTwin
 
 PATIENCE_SECONDS = 20.0
 NODE = f"spiffe://{TRUST_DOMAIN}/node/1"

@@ -10,14 +10,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from rich.console import Console
-
 from tests.bench import machine
 from tests.bench.gateways.engine import WORDS
 from tests.bench.gateways.load import Gateway, asking, prompt
 from tests.bench.gateways.mesh import mesh_before, router_of
 from tests.bench.gateways.rivals import engine, rivals, running
-from tests.bench.report import Row, Section, show
+from tests.bench.processes import resident_megabytes
+from tests.bench.report import Row, Section, console_for_tables, show
 from tests.bench.samples import Action, Limit, Samples, in_pairs, percentile, side_by_side
 from tests.mesh.running import RunningMesh, short_folder
 
@@ -34,16 +33,14 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=1000, help="slow streams at once (default: 1,000)")
     parser.add_argument("--requests", type=int, default=10_000, help="to see memory grow (default: 10,000)")
     arguments = parser.parse_args()
-    console = Console(width=None if Console().is_terminal else 180)
+    console = console_for_tables()
     began = time.monotonic()
     with short_folder() as folder:
         console.print(machine.description(folder), highlight=False, soft_wrap=True)
         quick, slow = folder / "q", folder / "w"
-        quick.mkdir()
         with mesh_before(quick) as mesh:
             for section in asyncio.run(_quick(mesh, quick, arguments)):
                 show(section, console)
-        slow.mkdir()
         with mesh_before(slow, pause=_PAUSE_SECONDS) as mesh:
             console.print(asyncio.run(_streams(mesh, arguments.streams)), highlight=False, soft_wrap=True)
     console.print(f"took {time.monotonic() - began:.0f} s, load at the end {machine.load()}", highlight=False)
@@ -158,9 +155,7 @@ def _added_first(row: Row) -> float:
 
 def _rss(mesh: RunningMesh) -> int:
     """Return the router's resident memory, MB."""
-    status = Path(f"/proc/{mesh.mesh['services']['router']['pid']}/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) // 1000
+    return resident_megabytes(mesh.mesh["services"]["router"]["pid"])
 
 
 if __name__ == "__main__":

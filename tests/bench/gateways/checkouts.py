@@ -10,12 +10,10 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from rich.console import Console
-
 from tests.bench import machine
 from tests.bench.gateways.load import asking, prompt
 from tests.bench.gateways.mesh import mesh_before, router_of
-from tests.bench.report import Row, Section, show
+from tests.bench.report import Row, Section, console_for_tables, show
 from tests.bench.samples import in_pairs
 from tests.mesh.running import RunningMesh, short_folder
 
@@ -30,7 +28,9 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="the other checkout, after `make setup`")
     other = parser.parse_args().folder.resolve()
-    console = Console(width=None if Console().is_terminal else 180)
+    if not (other / ".venv" / "bin" / "python").exists():
+        parser.error(f"{other} has no .venv: run `make setup` there")
+    console = console_for_tables()
     with short_folder() as folder:
         console.print(machine.description(folder), highlight=False, soft_wrap=True)
         with mesh_before(folder / "b", checkout=other) as base, mesh_before(folder / "o") as ours:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import cycle
-from pathlib import Path
 
 from rich.console import Console
 
@@ -25,7 +23,9 @@ from tests.bench import machine
 from tests.bench.gateways.load import GatewayFailed, NotHeard, asking, prompt
 from tests.bench.gateways.logged import body_hash_of, leaf_hashes, unlogged
 from tests.bench.gateways.mesh import mesh_before, router_of
+from tests.bench.processes import cpu_seconds, resident_megabytes
 from tests.bench.samples import Action, percentile
+from tests.mesh.processes import descendants
 from tests.mesh.running import RunningMesh, short_folder
 
 _AT_ONCE = 16
@@ -179,33 +179,16 @@ def _medians(minutes: Sequence[Minute]) -> str:
 
 
 def _memory(mesh: RunningMesh) -> dict[str, int]:
-    return {name: sum(map(_rss, _family(each["pid"]))) // 1000 for name, each in mesh.mesh["services"].items()}
+    """Return what each service takes with the processes that it started, MB."""
+    pids = {name: int(each["pid"]) for name, each in mesh.mesh["services"].items()}
+    return {name: sum(map(resident_megabytes, {pid, *descendants(pid)})) for name, pid in pids.items()}
 
 
 def _cpu(mesh: RunningMesh) -> dict[str, int]:
     """Return what the services that an answer goes through have used, and the engine, microseconds each."""
     pids = {name: int(mesh.mesh["services"][name]["pid"]) for name in _ON_THE_WAY}
-    pids["engine"] = next(child for child in _family(pids["node"]) if child != pids["node"])
-    return {name: _used(pid) for name, pid in pids.items()}
-
-
-def _used(pid: int) -> int:
-    """Return a process's CPU time in the kernel and out of it, microseconds."""
-    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return sum(map(int, ticks)) * 1_000_000 // os.sysconf("SC_CLK_TCK")
-
-
-def _family(pid: int) -> Iterator[int]:
-    """A process and those that it started."""
-    yield pid
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        yield from _family(int(child))
-
-
-def _rss(pid: int) -> int:
-    """Return a process's resident memory, KiB."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1])
+    pids["engine"] = min(descendants(pids["node"]))
+    return {name: round(cpu_seconds(pid) * 1_000_000) for name, pid in pids.items()}
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ from services.attestation.servicer import (
 )
 from services.devtee.vendors import serving_vendors
 from tests.fakes.joined_mesh import Clock, JoinedMesh, KmsCore
-from tests.fakes.routers import RegistryTwin
+from tests.fakes.registry_twin import RegistryTwin, registry_twin
 from tests.fakes.running_attestation import Attestation, registry_binding
 
 
 @pytest.fixture
 async def registry() -> RegistryTwin:
-    return RegistryTwin()  # type: ignore[abstract]  # The other methods stay unimplemented.
+    return registry_twin()
 
 
 @pytest.fixture

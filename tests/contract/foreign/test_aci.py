@@ -53,8 +53,9 @@ from tests.fakes.foreign_routers import (
 )
 from tests.fakes.https_router import server_context
 from tests.fakes.ledgers import TENANT
+from tests.fakes.nodes import BUFFERED, STREAMED
 from tests.fakes.relay import impersonating
-from tests.fakes.routers import BUFFERED, PATIENCE_SECONDS, STREAMED, RouterBench
+from tests.fakes.routers import PATIENCE_SECONDS, RouterBench
 
 
 async def test_a_prompt_goes_to_the_verified_service_and_its_answer_comes_back(

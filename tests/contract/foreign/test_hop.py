@@ -20,8 +20,9 @@ from services.router.routing.foreign.openai import NoProof
 from services.router.routing.foreign.place import Place
 from services.router.routing.hop import Errand
 from tests.fakes.ledgers import TENANT
+from tests.fakes.nodes import BUFFERED
 from tests.fakes.openai_service import openai_service
-from tests.fakes.routers import BUFFERED, PATIENCE_SECONDS, prompt
+from tests.fakes.routers import PATIENCE_SECONDS, prompt
 
 SECONDS = 1.0
 

@@ -39,7 +39,8 @@ from tests.fakes.foreign_routers import (
     policy_listing,
 )
 from tests.fakes.ledgers import TENANT
-from tests.fakes.routers import PATIENCE_SECONDS, KeeperTwin, RouterBench, router_bench
+from tests.fakes.policies import KeeperTwin
+from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, router_bench
 from tests.fakes.vllm_proxy_worker import API_KEY, WorkerTwin, vllm_proxy_worker
 
 

@@ -22,7 +22,8 @@ from tests.fakes.foreign_routers import policy_listing
 from tests.fakes.ledgers import TENANT
 from tests.fakes.openai_service import OpenAiTwin, openai_service
 from tests.fakes.pki import ThrowawayCa
-from tests.fakes.routers import Answer, KeeperTwin, RouterBench, prompt, router_bench
+from tests.fakes.policies import KeeperTwin
+from tests.fakes.routers import Answer, RouterBench, prompt, router_bench
 
 HERE, THERE = "frontier", "gpt-there"
 

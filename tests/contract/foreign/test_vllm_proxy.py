@@ -35,8 +35,9 @@ from tests.fakes.foreign_routers import MachineCollateral, policy_listing
 from tests.fakes.held_up import held_up
 from tests.fakes.https_router import server_context
 from tests.fakes.ledgers import TENANT
+from tests.fakes.policies import KeeperTwin
 from tests.fakes.relay import impersonating
-from tests.fakes.routers import Answer, KeeperTwin, RouterBench, aborts, prompt, router_bench
+from tests.fakes.routers import Answer, RouterBench, aborts, prompt, router_bench
 from tests.fakes.sealed_prompts import Client
 from tests.fakes.vllm_proxy_worker import API_KEY, WorkerTwin, vllm_proxy_worker
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from aiohttp import web
 
 from libs.aci.endpoints import CHAT
-from services.node.channel import EngineChannel
+from tests.fakes.engine_channels import channel_to
 
 
 async def test_an_engine_that_sends_a_request_elsewhere_is_not_followed(tmp_path: Path) -> None:
@@ -20,15 +20,9 @@ async def test_an_engine_that_sends_a_request_elsewhere_is_not_followed(tmp_path
 
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", elsewhere)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    try:
-        await web.UnixSite(runner, str(tmp_path / "e.sock")).start()
-        async with EngineChannel(tmp_path / "e.sock", "key") as channel:
-            async with channel.post(CHAT, b"{}", 30.0) as answer:
-                assert answer.status == 307
-            assert await channel.metrics() is None
-            await channel.greet()
-    finally:
-        await runner.cleanup()
+    async with channel_to(tmp_path, application) as channel:
+        async with channel.post(CHAT, b"{}", 30.0) as answer:
+            assert answer.status == 307
+        assert await channel.metrics() is None
+        await channel.greet()
     assert asked == [CHAT.path, "/metrics", "/v1/models"]

@@ -13,6 +13,7 @@ from aiohttp import web
 from services.node.channel import EngineChannel
 from services.node.metrics import permille_of, totals_of
 from services.node.readings import Readings
+from tests.fakes.engine_channels import channel_to
 
 GAUGE = "vllm:kv_cache_usage_perc"
 TEXT = f"""# HELP {GAUGE} KV-cache usage. 1 means 100 percent usage.
@@ -73,31 +74,25 @@ class Teller:
 
 
 @asynccontextmanager
-async def engine_at(socket: Path, teller: Teller) -> AsyncIterator[EngineChannel]:
+async def engine_at(folder: Path, teller: Teller) -> AsyncIterator[EngineChannel]:
     async def metrics(request: web.Request) -> web.Response:
         return web.Response(status=404) if teller.text is None else web.Response(text=teller.text)
 
     application = web.Application()
     application.router.add_get("/metrics", metrics)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.UnixSite(runner, str(socket)).start()
-    try:
-        async with EngineChannel(socket, "key") as channel:
-            yield channel
-    finally:
-        await runner.cleanup()
+    async with channel_to(folder, application) as channel:
+        yield channel
 
 
 async def test_an_engine_is_asked_over_its_socket(tmp_path: Path) -> None:
-    async with engine_at(tmp_path / "engine.sock", Teller()) as channel:
+    async with engine_at(tmp_path, Teller()) as channel:
         readings = Readings(channel, GAUGE, ())
         await readings.read()
         assert (readings.kv_cache_permille, readings.tell, readings.tell_work) == (125, True, False)
 
 
 async def test_an_engine_that_does_not_say_is_not_known(tmp_path: Path) -> None:
-    async with engine_at(tmp_path / "engine.sock", Teller(None)) as channel:
+    async with engine_at(tmp_path, Teller(None)) as channel:
         readings = Readings(channel, GAUGE, ["vllm:generation_tokens_total"])
         await readings.read()
         assert (readings.kv_cache_permille, readings.tell_work) == (None, False)
@@ -105,7 +100,7 @@ async def test_an_engine_that_does_not_say_is_not_known(tmp_path: Path) -> None:
 
 async def test_an_engine_that_is_away_says_nothing(tmp_path: Path) -> None:
     teller = Teller()
-    async with engine_at(tmp_path / "engine.sock", teller) as channel:
+    async with engine_at(tmp_path, teller) as channel:
         readings = Readings(channel, GAUGE, ())
         await readings.read()
     async with EngineChannel(tmp_path / "nobody.sock", "key") as channel:
@@ -119,7 +114,7 @@ async def test_work_that_goes_on_is_heard_and_nothing_else_is(tmp_path: Path) ->
         return f'vllm:generation_tokens_total{{engine="0"}} {tokens}\nprocess_cpu_seconds_total {tokens + beyond}\n'
 
     beyond, teller = 0.0, Teller(None)
-    async with engine_at(tmp_path / "engine.sock", teller) as channel:
+    async with engine_at(tmp_path, teller) as channel:
         readings = Readings(channel, None, ["vllm:generation_tokens_total"])
         heard = []
         for teller.text in (generated(5), generated(5), generated(6), None, generated(6), generated(7)):

@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from services.node.installed import EngineNotInstalled, engine_name
 from services.node.launch import EngineSettings, Launch, plan
 from services.node.proving import KeyIgnored, PromptsShared, require_kept_apart, require_key_wanted
 from services.node.receipts import ReceiptSigner
+from tests.fakes.engine_channels import channel_to
 from tests.fakes.prompt_cache import PromptCache, as_it_is, hits_alone, nothing
 
 pytestmark = pytest.mark.timeout(300)
@@ -115,16 +116,6 @@ async def test_a_program_that_cannot_be_run_is_not_installed(tmp_path: Path) -> 
     arguments = ("{weights}", "{socket}", "{parallel}")
     with pytest.raises(EngineNotInstalled):
         await engine_name(MeasuredEngine(SERVER, arguments=arguments, server=missing))
-
-
-@asynccontextmanager
-async def channel_to(folder: Path, served: web.Application) -> AsyncIterator[EngineChannel]:
-    async with AsyncExitStack() as stack:
-        runner = web.AppRunner(served, access_log=None)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await web.UnixSite(runner, str(folder / "e.sock")).start()
-        yield await stack.enter_async_context(EngineChannel(folder / "e.sock", "key"))
 
 
 Told = Callable[[int], dict[str, Any] | None]

@@ -5,33 +5,22 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
 from libs.aci.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, DEFINED, EMBEDDINGS, MESSAGES, RESPONSES, Endpoint
 from libs.policy.engine_server import SOCKET, WEIGHTS
 from libs.weights import measure
-from services.node.channel import EngineChannel, EngineUnavailable, SaltIgnored
+from services.node.channel import EngineUnavailable, SaltIgnored
 from services.node.engine import SupervisedEngine, open_engine
 from services.node.launch import EngineSettings, Launch
+from tests.fakes.engine_channels import channel_to
 from tests.fakes.salted_engine import application
 
 MODEL = "m"
 PATIENCE_SECONDS = 30.0
-
-
-@asynccontextmanager
-async def channel_to(folder: Path, salted: list[str], *refusals: int) -> AsyncIterator[EngineChannel]:
-    async with AsyncExitStack() as stack:
-        runner = web.AppRunner(application(salted, refusals), access_log=None)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        socket = folder / "e.sock"
-        await web.UnixSite(runner, str(socket)).start()
-        yield await stack.enter_async_context(EngineChannel(socket, "key"))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +29,7 @@ async def channel_to(folder: Path, salted: list[str], *refusals: int) -> AsyncIt
 async def test_a_salt_is_believed_to_be_read_where_one_that_is_none_is_refused(
     tmp_path: Path, endpoint: Endpoint
 ) -> None:
-    async with channel_to(tmp_path, [endpoint.path]) as channel:
+    async with channel_to(tmp_path, application([endpoint.path])) as channel:
         await channel.require_salted(endpoint, MODEL)
         others = [other for other in DEFINED if other.runs_model and other != endpoint]
         for other in others:
@@ -52,7 +41,7 @@ async def test_a_salt_is_believed_to_be_read_where_one_that_is_none_is_refused(
 @pytest.mark.parametrize("status", [401, 404, 429, 500, 503])
 async def test_what_is_no_refusal_of_the_salt_shows_nothing(tmp_path: Path, status: int) -> None:
     """An engine that fails for a moment is asked once more."""
-    async with channel_to(tmp_path, [CHAT.path], status, 422) as channel:
+    async with channel_to(tmp_path, application([CHAT.path], (status, 422))) as channel:
         with pytest.raises(EngineUnavailable, match=f"with status {status}"):
             await channel.require_salted(CHAT, MODEL)
         await channel.require_salted(CHAT, MODEL)

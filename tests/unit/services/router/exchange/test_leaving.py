@@ -19,7 +19,8 @@ from services.router.exchange.course import Part, Started
 from services.router.proof.issuance import Issuance
 from services.router.proof.kept_receipts import StoredReceipt
 from tests.fakes.ledgers import TENANT, LedgerTwin
-from tests.fakes.routers import BUFFERED, PATIENCE_SECONDS, STREAMED, RouterBench, aborts, prompt, until_waiting
+from tests.fakes.nodes import BUFFERED, STREAMED
+from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, aborts, prompt, until_waiting
 
 
 async def cancelled_after(

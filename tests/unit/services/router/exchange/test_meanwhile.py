@@ -17,7 +17,8 @@ from libs.policy.revoked import Revoked
 from services.registry.sessions import draft_session
 from tests.fakes.leases import MODEL, node_lease
 from tests.fakes.ledgers import TENANT
-from tests.fakes.routers import NodeTwin, RouterBench, aborts, prompt, router_bench
+from tests.fakes.nodes import NodeTwin
+from tests.fakes.routers import RouterBench, aborts, prompt, router_bench
 
 Happening = Callable[[RouterBench], None]
 

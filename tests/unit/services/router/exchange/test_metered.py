@@ -24,7 +24,8 @@ from services.router.exchange.volume import OCTETS_PER_COMPLETION_TOKEN
 from services.router.workload.settings import DAY_SECONDS
 from tests.fakes.leases import MODEL
 from tests.fakes.ledgers import TENANT
-from tests.fakes.routers import PATIENCE_SECONDS, STREAMED, RouterBench, aborts, prompt, router_bench
+from tests.fakes.nodes import STREAMED
+from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, aborts, prompt, router_bench
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 11, "total_tokens": 18}
 FINISHING = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'

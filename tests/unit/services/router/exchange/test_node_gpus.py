@@ -14,7 +14,8 @@ from libs.aci import receipt_gpus
 from libs.aci.receipt_events import Generated, ServedByNode
 from libs.tee.nvidia.evidence import GpuEvidence
 from tests.fakes.leases import WEIGHTS, node_lease
-from tests.fakes.routers import STREAMED, RouterBench, aborts, prompt, router_bench
+from tests.fakes.nodes import STREAMED
+from tests.fakes.routers import RouterBench, aborts, prompt, router_bench
 from tests.unit.libs.tee.nvidia.gpu_bench import GpuBench
 
 GENERATED = Generated("llama", "00" * 32, WEIGHTS, "{}")

@@ -15,7 +15,8 @@ from libs.policy.vault_orders import VaultPart
 from libs.transparency.leaf import Kind
 from services.router.errors import NotFound
 from tests.fakes.ledgers import TENANT, VAULT
-from tests.fakes.routers import STREAMED, Answer, RouterBench, aborts, prompt
+from tests.fakes.nodes import STREAMED
+from tests.fakes.routers import Answer, RouterBench, aborts, prompt
 
 NOT_TAKEN = [
     EntryRejected("the ledger refused the entry: KEYSET_REFUSED"),

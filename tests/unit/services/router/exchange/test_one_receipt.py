@@ -23,16 +23,8 @@ from services.router.exchange.ends import End
 from services.router.exchange.withholding import MAX_WITHHELD_BYTES
 from tests.fakes.leases import MODEL
 from tests.fakes.ledgers import TENANT
-from tests.fakes.routers import (
-    PATIENCE_SECONDS,
-    STREAMED,
-    Answer,
-    RouterBench,
-    aborts,
-    prompt,
-    router_bench,
-    until_waiting,
-)
+from tests.fakes.nodes import STREAMED
+from tests.fakes.routers import PATIENCE_SECONDS, Answer, RouterBench, aborts, prompt, router_bench, until_waiting
 from tests.fakes.sealed_prompts import Client
 
 

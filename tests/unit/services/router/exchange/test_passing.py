@@ -28,7 +28,8 @@ from services.router.reading import LITTLE, Reading
 from services.router.workload.generation import E2eeKey
 from tests.fakes.held_up import held_up, until_an_answer_waits
 from tests.fakes.ledgers import TENANT
-from tests.fakes.routers import PATIENCE_SECONDS, STREAMED, RouterBench, aborts, prompt, until_waiting
+from tests.fakes.nodes import STREAMED
+from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, aborts, prompt, until_waiting
 from tests.fakes.sealed_prompts import Client
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 2}

@@ -14,12 +14,7 @@ from libs.aci.receipt_events import UpstreamFailed
 from libs.transparency.leaf import Kind
 from services.router.errors import LedgerUnavailable, RouterError
 from tests.fakes.ledgers import OTHER_TENANT, TENANT
-from tests.fakes.routers import (
-    PATIENCE_SECONDS,
-    RouterBench,
-    prompt,
-    router_bench,
-)
+from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, prompt, router_bench
 
 
 def error_type(body: bytes) -> str:

@@ -19,18 +19,8 @@ from services.registry.sessions import draft_session
 from services.router.routing.settings import RoutingSettings
 from tests.fakes.leases import MODEL, node_lease
 from tests.fakes.ledgers import OTHER_TENANT, TENANT
-from tests.fakes.routers import (
-    BUFFERED,
-    PATIENCE_SECONDS,
-    STREAMED,
-    Answer,
-    NodeTwin,
-    RouterBench,
-    aborts,
-    prompt,
-    router_bench,
-    until_waiting,
-)
+from tests.fakes.nodes import BUFFERED, STREAMED, NodeTwin
+from tests.fakes.routers import PATIENCE_SECONDS, Answer, RouterBench, aborts, prompt, router_bench, until_waiting
 
 SETTINGS = RoutingSettings(breaker_failures=2, first_byte_seconds=0.3, idle_seconds=0.3)
 

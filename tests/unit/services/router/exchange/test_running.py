@@ -27,17 +27,8 @@ from services.router.prompt import Constraints as Demands
 from services.router.routing.hop import MAX_PROOF_BYTES
 from tests.fakes.leases import MODEL, WEIGHTS, node_lease
 from tests.fakes.ledgers import TENANT, VAULT
-from tests.fakes.routers import (
-    BUFFERED,
-    PATIENCE_SECONDS,
-    STREAMED,
-    RouterBench,
-    aborts,
-    prompt,
-    router_bench,
-    sha256,
-    until_waiting,
-)
+from tests.fakes.nodes import BUFFERED, STREAMED
+from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, aborts, prompt, router_bench, sha256, until_waiting
 
 
 def error_type(body: bytes) -> str:

@@ -12,7 +12,8 @@ from libs.aci.receipt import Receipt
 from libs.aci.receipt_events import Aborted, Encrypted, ServedByNode
 from libs.transparency.leaf import Kind
 from tests.fakes.leases import MODEL
-from tests.fakes.routers import STREAMED, RouterBench
+from tests.fakes.nodes import STREAMED
+from tests.fakes.routers import RouterBench
 from tests.fakes.sealed_prompts import Client
 
 PATH = "choices.0.delta.content"

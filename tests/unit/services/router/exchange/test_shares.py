@@ -18,7 +18,8 @@ from libs.policy.tenant_record import Limits
 from services.node.shares import TenantShares
 from services.router.routing.settings import RoutingSettings
 from tests.fakes.ledgers import OTHER_TENANT
-from tests.fakes.routers import PATIENCE_SECONDS, NodeTwin, RouterBench, aborts, prompt, router_bench
+from tests.fakes.nodes import NodeTwin
+from tests.fakes.routers import PATIENCE_SECONDS, RouterBench, aborts, prompt, router_bench
 
 SETTINGS = RoutingSettings(breaker_failures=2)
 

@@ -26,7 +26,8 @@ from services.router.exchange.course import Started
 from services.router.routing.settings import RoutingSettings
 from tests.fakes.leases import MODEL
 from tests.fakes.ledgers import OTHER_TENANT, TENANT
-from tests.fakes.routers import PATIENCE_SECONDS, Answer, NodeTwin, RouterBench, aborts, prompt, router_bench
+from tests.fakes.nodes import NodeTwin
+from tests.fakes.routers import PATIENCE_SECONDS, Answer, RouterBench, aborts, prompt, router_bench
 
 CAPACITY = 4
 

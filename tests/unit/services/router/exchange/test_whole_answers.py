@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libs.aci.encoding import digest
 from libs.aci.receipt_events import ServedByNode
 from libs.policy.tenant_record import Limits
-from tests.fakes.routers import BUFFERED, STREAMED, RouterBench, aborts, prompt, router_bench, until_waiting
+from tests.fakes.nodes import BUFFERED, STREAMED
+from tests.fakes.routers import RouterBench, aborts, prompt, router_bench, until_waiting
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from services.router.routing.preference import NodesFull
 from services.router.routing.settings import RoutingSettings
 from tests.fakes.leases import MODEL
 from tests.fakes.ledgers import OTHER_TENANT, TENANT
-from tests.fakes.routers import NodeTwin, RouterBench, router_bench
+from tests.fakes.nodes import NodeTwin
+from tests.fakes.routers import RouterBench, router_bench
 
 SETTINGS = RoutingSettings(breaker_failures=2, breaker_seconds=10.0, affinity_slack=0.5)
 

@@ -25,7 +25,8 @@ from services.router.routing.foreign.route import ForeignRoute
 from services.router.routing.foreign.selection import Wanted
 from services.router.routing.hop import Errand, Reached, Step
 from tests.fakes.ledgers import TENANT
-from tests.fakes.routers import PATIENCE_SECONDS, KeeperTwin, PolicyTwin, prompt
+from tests.fakes.policies import KeeperTwin, PolicyTwin
+from tests.fakes.routers import PATIENCE_SECONDS, prompt
 
 PROVIDER = ForeignProvider(
     "a", ForeignKind.OPENAI, "https://a.example", {"m": "n"}, best_effort=True, tenants=frozenset({TENANT.tenant_id})

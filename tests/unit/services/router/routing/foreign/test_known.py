@@ -19,7 +19,8 @@ from libs.policy.foreign import ForeignKind, ForeignProvider
 from services.router.routing.foreign.adapter import Declaration, ForeignNotVerified, Standing
 from services.router.routing.foreign.known import Known, rest_seconds
 from services.router.routing.hop import Errand, Step
-from tests.fakes.routers import PATIENCE_SECONDS, PolicyTwin
+from tests.fakes.policies import PolicyTwin
+from tests.fakes.routers import PATIENCE_SECONDS
 
 PROVIDER = ForeignProvider("a", ForeignKind.ACI, "https://a.example", {"m": "n"})
 
